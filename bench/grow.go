@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -221,11 +220,7 @@ func (s *system) join(ctx context.Context, c *clientv3.Client) (n *harness.Node,
 	if err := retried(ctx, add); err != nil {
 		return nil, began, err
 	}
-	initial := []string{n.Name + "=" + n.PeerURL}
-	for _, other := range s.cluster.Nodes[:s.setup.Nodes] {
-		initial = append(initial, other.Name+"="+other.PeerURL)
-	}
-	n.Joins(strings.Join(initial, ","))
+	n.Joins(harness.InitialCluster(append(slices.Clone(s.cluster.Nodes[:s.setup.Nodes]), n)...))
 	n.Args = slices.Concat(n.Args, s.guards.args(), s.setup.Args)
 	s.restarting.Lock()
 	began = time.Now()

@@ -79,6 +79,12 @@ type MoveLimits struct {
 	PreferredTier string  // leaders belong on nodes with this tier in their locality, such as "zone=a"; empty: anywhere
 }
 
+// Full reports whether less of a disk is free than must be for a replica to come to it: what is there already grows, too. free is what the node may
+// still use, in bytes, and used is what is in use, by whoever: what a file system keeps back for itself is no part of the disk.
+func (l *MoveLimits) Full(free, used int64) bool {
+	return float64(free) < l.DiskFull*float64(free+used)
+}
+
 // PaceLimits bound what goes on at a time.
 type PaceLimits struct {
 	OpsPerNode int     // a node takes part in at most so many

@@ -42,19 +42,7 @@ func (p *people) setUser(u *User) { p.setUsers(map[string]*User{u.Name: u}) }
 
 // setUsers puts users in the place of those of their names; nil removes one.
 func (p *people) setUsers(changes map[string]*User) {
-	var buf []byte
-	for name, u := range changes {
-		if old := p.User(name); old != nil {
-			p.sum -= old.sum
-		}
-		if u != nil {
-			buf = u.appendSummed(buf[:0])
-			u.sum = xxhash.Sum64(buf)
-			p.sum += u.sum
-		}
-	}
-	p.users = p.users.with(changes)
-	p.touched.Users = slices.AppendSeq(slices.Clip(p.touched.Users), maps.Keys(changes))
+	p.users = replaced(p.users, changes, &p.sum, &p.touched.Users)
 }
 
 // setRole puts a role in the place of the one of that name.
@@ -62,20 +50,35 @@ func (p *people) setRole(r *Role) { p.setRoles(map[string]*Role{r.Name: r}) }
 
 // setRoles puts roles in the place of those of their names; nil removes one.
 func (p *people) setRoles(changes map[string]*Role) {
+	p.roles = replaced(p.roles, changes, &p.sum, &p.touched.Roles)
+}
+
+// summed is a user or a role, which knows the hash of what it is.
+type summed[T any] interface {
+	*T
+	appendSummed(b []byte) []byte
+	hash() *uint64
+}
+
+// replaced returns names after changes, and follows them in the sum of all and in what was touched.
+func replaced[T any, P summed[T]](in names[T], changes map[string]*T, sum *uint64, touched *[]string) names[T] {
 	var buf []byte
-	for name, r := range changes {
-		if old := p.Role(name); old != nil {
-			p.sum -= old.sum
+	for name, v := range changes {
+		if old := in.get(name); old != nil {
+			*sum -= *P(old).hash()
 		}
-		if r != nil {
-			buf = r.appendSummed(buf[:0])
-			r.sum = xxhash.Sum64(buf)
-			p.sum += r.sum
+		if v != nil {
+			buf = P(v).appendSummed(buf[:0])
+			*P(v).hash() = xxhash.Sum64(buf)
+			*sum += *P(v).hash()
 		}
 	}
-	p.roles = p.roles.with(changes)
-	p.touched.Roles = slices.AppendSeq(slices.Clip(p.touched.Roles), maps.Keys(changes))
+	*touched = slices.AppendSeq(slices.Clip(*touched), maps.Keys(changes))
+	return in.with(changes)
 }
+
+func (u *User) hash() *uint64 { return &u.sum }
+func (r *Role) hash() *uint64 { return &r.sum }
 
 // Sum is a hash of the state: the same wherever it is the same. It costs nothing per user, and tells states apart that a mistake has led to.
 func (s *State) Sum() uint64 {

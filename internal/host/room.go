@@ -22,13 +22,12 @@ func (m *room) again() bool {
 	return err == nil && free >= roomAgain
 }
 
-// spare refuses a new replica while the disk is nearly full, for what is here already grows, too: shard.ErrNoSpace. It counts as the planner does, which
-// would send for ever what is refused here otherwise: bytes that a file system keeps back for itself are no part of the disk.
+// spare refuses a new replica while the disk is nearly full: shard.ErrNoSpace. It judges as those do who send replicas, or what they send would be refused for ever.
 func (m *room) spare() error {
 	free, used, err := m.space(m.dir)
-	share := placement.DefaultLimits().Move.DiskFull
-	if err != nil || float64(free) >= share*float64(free+used) {
+	limits := placement.DefaultLimits().Move
+	if err != nil || !limits.Full(free, used) {
 		return err
 	}
-	return fmt.Errorf("%w: less than %.0f %% of the disk are free, and no new replica comes: free some of it, or move ranges to other nodes", shard.ErrNoSpace, 100*share)
+	return fmt.Errorf("%w: less than %.0f %% of the disk are free, and no new replica comes: free some of it, or move ranges to other nodes", shard.ErrNoSpace, 100*limits.DiskFull)
 }

@@ -86,8 +86,8 @@ func mayMoveTo(to shard.NodeID, alive reach, h *heard) error {
 		return nil
 	}
 	st, told := h.told[to]
-	if limit := placement.DefaultLimits().Move.DiskFull; told && float64(st.DiskFree) < limit*float64(st.DiskFree+st.DiskUsed) {
-		return fmt.Errorf("%w: of the disk of node %v less than %.0f %% are free: free some of it, or name another node", shard.ErrNoSpace, to, limit*100)
+	if limits := placement.DefaultLimits().Move; told && limits.Full(st.DiskFree, st.DiskUsed) {
+		return fmt.Errorf("%w: of the disk of node %v less than %.0f %% are free: free some of it, or name another node", shard.ErrNoSpace, to, limits.DiskFull*100)
 	}
 	return nil
 }

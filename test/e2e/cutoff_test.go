@@ -69,10 +69,6 @@ func (a *apart) ops(n *harness.Node) harness.Ops {
 func (a *apart) joins(ctx context.Context, t *testing.T, name string, args ...string) *harness.Node {
 	t.Helper()
 	h := a.lab.Hosts[len(a.Nodes)]
-	var initial []string
-	for _, n := range a.Nodes {
-		initial = append(initial, n.Name+"="+n.PeerURL)
-	}
 	via := a.client(t, a.Nodes[0])
 	n, err := a.AddNodeAt(harness.Place{IP: h.String(), Do: h.Do}, name)
 	if err != nil {
@@ -82,24 +78,10 @@ func (a *apart) joins(ctx context.Context, t *testing.T, name string, args ...st
 		_, err := via.MemberAdd(ctx, []string{n.PeerURL})
 		return err
 	})
-	n.Joins(strings.Join(append(initial, name+"="+n.PeerURL), ","))
+	n.Joins(harness.InitialCluster(a.Nodes...))
 	n.Args = append(n.Args, args...)
 	startReady(t, n)
 	return n
-}
-
-// leadsMeta lets a node lead the meta group.
-func (a *apart) leadsMeta(ctx context.Context, t *testing.T, n *harness.Node) {
-	t.Helper()
-	ids := memberIDs(ctx, t, a.client(t, n), a.Cluster)
-	eventually(t, limit(20*time.Second), n.Name+" leads the meta group", func() error {
-		st, err := a.client(t, n).Status(ctx, n.ClientURL)
-		if err != nil || ids[st.Leader] == n || ids[st.Leader] == nil {
-			return err
-		}
-		_, err = a.client(t, ids[st.Leader]).MoveLeader(ctx, st.Header.MemberId)
-		return err
-	})
 }
 
 // cut drops everything between a node and some others.
@@ -142,7 +124,7 @@ func TestOnlyALeavingMemberReaches(t *testing.T) {
 		}
 		return err
 	})
-	a.leadsMeta(ctx, t, n3)
+	leadMetaBy(ctx, t, a.Cluster, n3, func(n *harness.Node) *clientv3.Client { return a.client(t, n) })
 	if _, err := cl.Put(ctx, key, "before"); err != nil {
 		t.Fatal(err)
 	}

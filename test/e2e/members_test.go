@@ -175,11 +175,7 @@ func TestMemberJoins(t *testing.T) {
 		t.Fatal(err)
 	}
 	three := c.Nodes[:3]
-	var initial []string
-	for _, n := range c.Nodes {
-		initial = append(initial, n.Name+"="+n.PeerURL)
-	}
-	n4.Joins(strings.Join(initial, ","))
+	n4.Joins(harness.InitialCluster(c.Nodes...))
 	if err := n4.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -260,10 +256,7 @@ func TestJoinRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var initial []string
-	for _, n := range c.Nodes {
-		initial = append(initial, n.Name+"="+n.PeerURL)
-	}
+	initial := harness.InitialCluster(c.Nodes...)
 	refused := func(says ...string) {
 		t.Helper()
 		at := logged(n4)
@@ -277,7 +270,7 @@ func TestJoinRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n4.Joins(strings.Join(initial, ","))
+	n4.Joins(initial)
 	added := n4.Args
 	n4.Args = append(slices.Clone(added), "--initial-cluster-state=new", "--initial-cluster-token=another")
 	if err := n4.Start(); err != nil { // as in etcd, it waits: the others may be about to be replaced, one by one
@@ -289,7 +282,7 @@ func TestJoinRefused(t *testing.T) {
 	}
 	n4.Args = append(slices.Clone(added), "--name=n5")
 	refused("couldn't find local name", "--initial-cluster must have an entry")
-	n4.Args = append(slices.Clone(added), "--initial-cluster="+strings.Join(append(initial, "n4="+c.Nodes[0].PeerURL), ","))
+	n4.Args = append(slices.Clone(added), "--initial-cluster="+initial+",n4="+c.Nodes[0].PeerURL)
 	refused("has duplicate url")
 	n4.Args = added
 	refused("member count is unequal", "etcdctl member add")

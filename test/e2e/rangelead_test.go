@@ -254,7 +254,13 @@ func sameTermsBut(before, after string, moved int) bool {
 // leadMeta lets a node lead the meta group.
 func leadMeta(ctx context.Context, t *testing.T, c *harness.Cluster, n *harness.Node) {
 	t.Helper()
-	cl := newClient(t, c)
+	leadMetaBy(ctx, t, c, n, func(to *harness.Node) *clientv3.Client { return newClient(t, c, to.ClientURL) })
+}
+
+// leadMetaBy is leadMeta by clients that are made so.
+func leadMetaBy(ctx context.Context, t *testing.T, c *harness.Cluster, n *harness.Node, connect func(*harness.Node) *clientv3.Client) {
+	t.Helper()
+	cl := connect(n)
 	ids := memberIDs(ctx, t, cl, c)
 	st, err := cl.Status(ctx, n.ClientURL)
 	if err != nil {
@@ -264,7 +270,7 @@ func leadMeta(ctx context.Context, t *testing.T, c *harness.Cluster, n *harness.
 		if member != n || id == st.Leader {
 			continue
 		}
-		if _, err := newClient(t, c, ids[st.Leader].ClientURL).MoveLeader(ctx, id); err != nil {
+		if _, err := connect(ids[st.Leader]).MoveLeader(ctx, id); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -77,7 +77,6 @@ var ports handedOut
 // New describes the nodes of a cluster; nothing runs yet.
 func New(o Options) (*Cluster, error) {
 	c := &Cluster{Kind: o.Kind, Dir: o.Dir}
-	var initial []string
 	for i := range o.Nodes {
 		ip, do := loopback(), func(start func() error) error { return start() }
 		if i < len(o.ClientPorts) {
@@ -105,11 +104,11 @@ func New(o Options) (*Cluster, error) {
 		if o.Within != nil {
 			n.within = o.Within(i)
 		}
-		initial = append(initial, name+"="+n.PeerURL)
 		c.Nodes = append(c.Nodes, n)
 	}
+	initial := InitialCluster(c.Nodes...)
 	for _, n := range c.Nodes {
-		n.Args = n.arguments(strings.Join(initial, ","), "new", "token-"+filepath.Base(o.Dir))
+		n.Args = n.arguments(initial, "new", "token-"+filepath.Base(o.Dir))
 		if o.Kind == Pontoon && len(o.SplitKeys) > 0 {
 			n.Args = append(n.Args, "--initial-split-keys", strings.Join(o.SplitKeys, ","))
 		}
@@ -226,6 +225,15 @@ func (n *Node) Behind(upstreams ...*Node) {
 		all = append(all, u.PeerURL)
 	}
 	n.Args = append(n.Args, "--upstream", strings.Join(all, ","))
+}
+
+// InitialCluster names nodes and where their peers find them, as --initial-cluster wants it.
+func InitialCluster(nodes ...*Node) string {
+	all := make([]string, 0, len(nodes))
+	for _, n := range nodes {
+		all = append(all, n.Name+"="+n.PeerURL)
+	}
+	return strings.Join(all, ",")
 }
 
 // Joins makes a node one that joins a cluster with the given members, as etcdctl prints them.
